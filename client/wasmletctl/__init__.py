@@ -1,0 +1,1 @@
+"""The command line for people: talks to a wasmlet provider over its gRPC contract."""
