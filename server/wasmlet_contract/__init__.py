@@ -1,0 +1,1 @@
+"""The contract of proto/ as Python code. Generated: change proto/, then hack/generate."""
