@@ -1,0 +1,1 @@
+"""The gRPC side: translates between the contract and the domain, and decides nothing."""

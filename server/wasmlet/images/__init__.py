@@ -1,0 +1,1 @@
+"""The image store: WebAssembly files by name and by digest."""
