@@ -118,9 +118,7 @@ def test_the_messages_the_contract_needs_are_declared() -> None:
 
 
 @pytest.mark.parametrize("message", declared(), ids=lambda message: message.name)
-def test_every_field_is_written_as_kubernetes_writes_it(
-    message: Descriptor, upstream: dict[str, Descriptor]
-) -> None:
+def test_every_field_is_written_as_kubernetes_writes_it(message: Descriptor, upstream: dict[str, Descriptor]) -> None:
     assert message.name in upstream, f"Kubernetes has no message {message.name}"
     # Kubernetes names its protobuf fields as its JSON does, so json_name below is what it must be.
     theirs = {wire(field, field.name) for field in upstream[message.name].fields}

@@ -113,11 +113,12 @@ async def _serve(settings: Settings) -> None:
         server = await start(settings.listen, services, settings.tls, insecure=settings.insecure)
         log.info("serving", listen=settings.listen, node=node.name, pods=len(pods.list()), state_dir=str(state))
         await _stop_signal()
-        log.info("stopping; containers go on running")
+        log.info("stopping", containers_that_go_on=pods.running())
         await server.stop(_STOP_SECONDS)
     finally:
         await pods.stop()
-        await spawner.aclose()
+        # Containers outlive the provider, and the spawner with them; without any there is nothing to stay for.
+        await (spawner.aclose() if pods.running() else spawner.shutdown())
 
 
 async def _stop_signal() -> None:

@@ -136,6 +136,10 @@ class PodManager:
         """All pods, in the order in which they came."""
         return list(self._workers.values())
 
+    def running(self) -> int:
+        """How many containers run."""
+        return len(self._owners)
+
     @contextmanager
     def watch(self) -> Iterator[PodWatch]:
         with self._broadcast.watch(self._workers) as watch:

@@ -1,6 +1,6 @@
 from datetime import timedelta
 
-from unit.pods.builders import T0
+from support.builders import T0
 from wasmlet.pods.backoff import Backoff
 
 

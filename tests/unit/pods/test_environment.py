@@ -1,8 +1,7 @@
 from collections.abc import Callable
 
 import pytest
-
-from unit.pods.builders import FACTS, container, pod
+from support.builders import FACTS, container, pod
 from wasmlet.pods.environment import ContainerConfigError, environment, hostname
 from wasmlet.pods.references import References
 from wasmlet_contract.k8s.core.v1 import container_pb2, pod_pb2
@@ -41,7 +40,8 @@ class Resolver:
 
     @property
     def container(self) -> container_pb2.Container:
-        return self.pod.spec.containers[0]
+        first: container_pb2.Container = self.pod.spec.containers[0]
+        return first
 
     def __call__(self, given: References | None = None) -> dict[str, str]:
         return environment(
@@ -93,7 +93,9 @@ def test_env_from_with_prefix_skips_invalid_names(resolve: Resolver) -> None:
     variables = resolve()
     assert variables["P_COLOUR"] == "blue"
     assert "P_bad=key" not in variables
-    assert resolve.warnings[0].startswith("InvalidEnvironmentVariableNames: Keys [P_bad=key] from the EnvFrom configmap")
+    assert resolve.warnings[0].startswith(
+        "InvalidEnvironmentVariableNames: Keys [P_bad=key] from the EnvFrom configmap"
+    )
 
 
 def test_env_wins_over_env_from(resolve: Resolver) -> None:

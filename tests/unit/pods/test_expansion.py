@@ -1,7 +1,6 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-
 from wasmlet.pods.expansion import expand
 
 VARIABLES = {"A": "a", "EMPTY": "", "NESTED": "$(A)", "with.dot": "dot"}

@@ -1,8 +1,7 @@
 from datetime import datetime, timedelta
 
 import pytest
-
-from unit.pods.builders import T0, attempt, container, pod
+from support.builders import T0, attempt, container, pod
 from wasmlet.pods.lifecycle import plan
 from wasmlet.pods.record import Ending, PodRecord
 from wasmlet_contract.k8s.core.v1 import pod_pb2

@@ -3,8 +3,7 @@ from datetime import timedelta
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-
-from unit.pods.builders import T0, attempt
+from support.builders import T0, attempt
 from wasmlet.pods.record import Ending, PodRecord
 
 

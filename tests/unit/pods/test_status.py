@@ -1,8 +1,7 @@
 from datetime import timedelta
 
 import pytest
-
-from unit.pods.builders import FACTS, T0, attempt, container, pod
+from support.builders import FACTS, T0, attempt, container, pod
 from wasmlet.pods.record import Attempt, Ending, PodRecord
 from wasmlet.pods.status import build, phase, qos_class
 from wasmlet_contract.k8s.core.v1 import pod_pb2

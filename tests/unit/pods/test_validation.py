@@ -1,8 +1,7 @@
 from collections.abc import Callable
 
 import pytest
-
-from unit.pods.builders import container, pod
+from support.builders import container, pod
 from wasmlet.pods.validation import MAX_POD_BYTES, InvalidRequestError, validate
 from wasmlet_contract.k8s.core.v1 import pod_pb2
 

@@ -1,0 +1,5 @@
+"""`python -m wasmlet`."""
+
+from wasmlet.cli import main
+
+main()

@@ -1,0 +1,1 @@
+"""Runs WebAssembly as processes. Knows wasmtime, and nothing of Kubernetes or gRPC."""

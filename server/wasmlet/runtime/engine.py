@@ -1,0 +1,72 @@
+"""The wasmtime engine, the same for compiling and for running."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from wasmtime import Config, Engine, FuncType, InstancePre, Linker, Module, ValType, component
+
+from wasmlet.runtime.spec import ENGINE_SETTINGS, ModuleKind
+
+# What a WASI command exports: https://github.com/WebAssembly/WASI/blob/main/legacy/application-abi.md
+CORE_ENTRY = "_start"
+# wasi:cli/run in every release of WASI 0.2.
+_RUN_INTERFACES = tuple(f"wasi:cli/run@0.2.{patch}" for patch in range(16))
+
+
+def make_engine() -> Engine:
+    """An engine with wasmlet's settings."""
+    config = Config()
+    for name, value in ENGINE_SETTINGS.items():
+        setattr(config, name, value)
+    return Engine(config)
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A compiled file, ready to be instantiated."""
+
+    engine: Engine
+    program: InstancePre | component.Component
+    # For components, which have no pre-linked form here.
+    linker: component.Linker | None = None
+    run_export: component.ExportIndex | None = None
+
+
+class Loader:
+    """Maps compiled files into memory and links them with WASI."""
+
+    def __init__(self, exit_process: object) -> None:
+        self._engine = make_engine()
+        self._core = Linker(self._engine)
+        self._core.allow_shadowing = True
+        self._core.define_wasi()
+        # wasmtime's own proc_exit loses codes above 125.
+        self._core.define_func(
+            "wasi_snapshot_preview1",
+            "proc_exit",
+            FuncType([ValType.i32()], []),
+            exit_process,  # type: ignore[arg-type]
+        )
+        self._component = component.Linker(self._engine)
+        self._component.add_wasip2()
+
+    def load(self, artifact: Path, kind: ModuleKind) -> Loaded:
+        """
+        Raises:
+            WasmtimeError: an import is unknown, or the file is not of this engine.
+        """
+        if kind is ModuleKind.CORE:
+            module = Module.deserialize_file(self._engine, str(artifact))
+            return Loaded(self._engine, self._core.instantiate_pre(module))
+        program = component.Component.deserialize_file(self._engine, str(artifact))
+        return Loaded(self._engine, program, self._component, _run_export(program))
+
+
+def _run_export(program: component.Component) -> component.ExportIndex | None:
+    for interface in _RUN_INTERFACES:
+        index = program.get_export_index(interface)
+        if index is not None:
+            return program.get_export_index("run", index)
+    return None
