@@ -82,10 +82,11 @@ class Bench:
 
 async def bench(names: set[str], counts: Counts, *, as_json: bool) -> None:
     """Measure in a folder that is removed afterwards; figures are printed even if a later one fails."""
-    # Ended by a signal, it cleans up as after Ctrl-C.
     this = asyncio.current_task()
     assert this is not None  # noqa: S101  for the type checker
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, this.cancel)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        # Cancelled, it cleans up on its way out.
+        asyncio.get_running_loop().add_signal_handler(number, this.cancel)
     measured: list[Figure] = []
 
     def report(figures: list[Figure]) -> None:
@@ -131,10 +132,13 @@ def main() -> int:
     names = set(_NAMES) if not options.names or "all" in options.names else set(options.names)
     try:
         asyncio.run(bench(names, _QUICK if options.quick else Counts(), as_json=options.json))
-    except (BenchError, grpc.aio.AioRpcError, subprocess.CalledProcessError) as error:
+    except grpc.aio.AioRpcError as error:
+        print(f"hack/bench: the provider answered {error.code().name}: {error.details()}", file=sys.stderr)
+        return 1
+    except (BenchError, subprocess.CalledProcessError) as error:
         print(f"hack/bench: {error}", file=sys.stderr)
         return 1
-    except (KeyboardInterrupt, asyncio.CancelledError):
+    except asyncio.CancelledError:
         return 130
     return 0
 

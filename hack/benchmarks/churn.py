@@ -28,9 +28,12 @@ async def measure(provider: Provider, native: Native, guest: Guest, count: int) 
             await provider.delete(pod)
 
     begin = time.perf_counter()
-    async with asyncio.TaskGroup() as group:
-        for _ in range(_AT_ONCE):
-            group.create_task(live())
+    try:
+        async with asyncio.TaskGroup() as group:
+            for _ in range(_AT_ONCE):
+                group.create_task(live())
+    except ExceptionGroup as failed:
+        raise failed.exceptions[0] from None
     rate = count / (time.perf_counter() - begin)
     return [
         Figure(

@@ -19,7 +19,6 @@ _TARGET_RUNNING_SECONDS = 15.0
 _TARGET_PSS_MB = 2.0
 _TARGET_IDLE_PERCENT = 2.0
 _TARGET_LIST_MS = 50.0
-_NATIVE_SLEEPERS = 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,7 +51,8 @@ def density(crowd: Crowd, native: Native, *, targets: bool) -> list[Figure]:
     """Time until all run, and memory. `targets`: judge them."""
     processes = crowd.provider.processes()
     sizes = [pss(guest) for guest in processes.guests]
-    with native.running(crowd.guest.native, _NATIVE_SLEEPERS) as sleepers:
+    # As many: the pages that all have in common weigh less on each, the more there are.
+    with native.running(crowd.guest.native, crowd.count) as sleepers:
         native_sizes = [pss(sleeper) for sleeper in sleepers]
 
     def figure(name: str, value: float, yardstick: float | None = None, at_most: float | None = None) -> Figure:

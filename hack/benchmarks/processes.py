@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -79,9 +80,13 @@ def settled(processes: Sequence[psutil.Process]) -> None:
 
 def kill_all_of(folder: Path) -> int:
     """Kill every process that was started with a path in this folder; returns how many there were."""
-    killed = 0
-    for process in psutil.process_iter(["cmdline"]):
-        if any(str(folder) in word for word in process.info["cmdline"] or ()):
+    found = [
+        process
+        for process in psutil.process_iter(["cmdline"])
+        if any(str(folder) in word for word in process.info["cmdline"] or ())
+    ]
+    for process in found:
+        with suppress(psutil.NoSuchProcess):
             process.kill()
-            killed += 1
-    return killed
+    psutil.wait_procs(found, timeout=_SETTLE_SECONDS)
+    return len(found)

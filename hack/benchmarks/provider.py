@@ -7,7 +7,7 @@ import subprocess
 import sys
 import uuid
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import grpc
@@ -149,7 +149,12 @@ class Provider:
 
     async def delete(self, pod: pod_pb2.Pod) -> None:
         """Delete a pod at once and wait until it is gone."""
-        await self.pods.DeletePod(provider_pb2.DeletePodRequest(uid=pod.metadata.uid, grace_period_seconds=0))
+        try:
+            await self.pods.DeletePod(provider_pb2.DeletePodRequest(uid=pod.metadata.uid, grace_period_seconds=0))
+        except grpc.aio.AioRpcError as error:
+            # It may have gone since it was listed.
+            if error.code() is not grpc.StatusCode.NOT_FOUND:
+                raise
         await self.watch.until(pod, lambda message: message.deleted)
 
     async def clear(self) -> None:
@@ -170,7 +175,9 @@ async def running_provider(folder: Path) -> AsyncIterator[Provider]:
             try:
                 yield provider
             finally:
-                await provider.clear()
+                # The pods of a provider that has died are ended with their spawner, below.
+                with suppress(grpc.aio.AioRpcError):
+                    await provider.clear()
                 watching.cancel()
                 await asyncio.gather(watching, return_exceptions=True)
     finally:
