@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import itertools
 import json
 import os
+import re
 import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,9 @@ from wasmlet.runtime.framing import Message, Unpacker, pack
 from wasmlet.runtime.spec import LOST_CODE, Exit, ExitCause, ProcessSpec, ProcessState, SpawnError, Started, time_of
 
 _SOCKET = "spawner.sock"
+_LOG = "spawner.log"
+_ID = re.compile(r"[A-Za-z0-9._-]+")
+_DIED = "the spawner has died"
 _CHUNK = 256 * 1024
 # How long a new spawner may take to answer, in seconds.
 _START_SECONDS = 30
@@ -52,41 +56,41 @@ class Spawner:
         await self.list()
 
     async def start(self, spec: ProcessSpec) -> Started:
-        """Start a process. The same ID a second time finds the process that runs.
+        """Start a process. The same ID a second time finds the process that runs, or has run.
+
+        A process that cannot become a guest (an import is missing, say) is an exit with cause START_FAILED; its PID is
+        0 when it was not even forked.
 
         Raises:
-            SpawnError: there is no process, and there will be none.
+            SpawnError: there is no process, there will be none, and no exit is told.
         """
-        self._running[spec.id] = 0.0
-        try:
-            answer = await self._call({"op": "start", "spec": spec.to_json()})
-        except SpawnError:
-            self._running.pop(spec.id, None)
-            raise
-        if "error" in answer:
-            self._running.pop(spec.id, None)
-            raise SpawnError(answer["error"])
-        started = answer["started"]
-        if spec.id in self._running:
-            self._running[spec.id] = started["started_at"]
-        return Started(id=spec.id, pid=started["pid"], started_at=time_of(started["started_at"]))
+        _check(spec)
+        started = (await self._call({"op": "start", "spec": spec.to_json()}))["started"]
+        return Started(id=spec.id, pid=started["pid"] or 0, started_at=time_of(started["started_at"]))
 
     async def kill(self, id_: str, signal: int) -> None:
-        """Send a signal to a process, if it still runs."""
+        """Send a signal to a process, if it still runs.
+
+        Raises:
+            SpawnError: the spawner died meanwhile, and every process with it.
+        """
         await self._call({"op": "kill", "id": id_, "signal": int(signal)})
 
     async def list(self) -> list[ProcessState]:
         """Every process that runs, or has ended and is not forgotten."""
-        states = []
-        for raw in (await self._call({"op": "list"}))["processes"]:
-            exit_ = Exit.from_json(raw["exit"]) if "exit" in raw else None
-            if exit_ is None:
-                self._running[raw["id"]] = raw["started_at"]
-            states.append(ProcessState(id=raw["id"], pid=raw["pid"], started_at=time_of(raw["started_at"]), exit=exit_))
-        return states
+        answer = await self._call({"op": "list"})
+        return [
+            ProcessState(
+                id=raw["id"],
+                pid=raw["pid"],
+                started_at=time_of(raw["started_at"]),
+                exit=Exit.from_json(raw["exit"]) if "exit" in raw else None,
+            )
+            for raw in answer["processes"]
+        ]
 
     async def forget(self, id_: str) -> None:
-        """Drop the record of an exit."""
+        """Drop the record of an exit; of a process that still runs, no record will be kept."""
         await self._call({"op": "forget", "id": id_})
 
     async def aclose(self) -> None:
@@ -98,40 +102,88 @@ class Spawner:
 
     async def shutdown(self) -> None:
         """Kill every process and end the spawner."""
+        if self._writer is None and self._connecting is None and not self._is_there():
+            return
         await self._call({"op": "shutdown"})
         if self._reading is not None:
             # It ends when the spawner has gone.
             await asyncio.gather(self._reading, return_exceptions=True)
-        if self._process is not None:
-            await asyncio.to_thread(self._process.wait)
+        await self._reap()
 
     async def _call(self, request: Message) -> Message:
-        await self._connected()
-        assert self._writer is not None  # noqa: S101  for the type checker
+        while self._writer is None or self._connecting is not None:
+            if self._connecting is None:
+                self._connecting = asyncio.create_task(self._open())
+                # Nobody may be waiting for it any more when it fails.
+                self._connecting.add_done_callback(lambda task: task.cancelled() or task.exception())
+            # Whoever gives up waiting does not end it for the others.
+            await asyncio.shield(self._connecting)
+        return await self._ask(request)
+
+    async def _ask(self, request: Message) -> Message:
+        if self._writer is None:
+            raise SpawnError(_DIED)
         number = next(self._numbers)
         answer: asyncio.Future[Message] = asyncio.get_running_loop().create_future()
         self._answers[number] = answer
         self._writer.write(pack({"n": number, **request}))
-        return await answer
-
-    async def _connected(self) -> None:
-        while self._writer is None:
-            if self._connecting is None:
-                self._connecting = asyncio.create_task(self._open())
-                self._connecting.add_done_callback(self._opened)
-            await asyncio.shield(self._connecting)
-
-    def _opened(self, _: asyncio.Task[None]) -> None:
-        self._connecting = None
+        reply = await answer
+        if "error" in reply:
+            raise SpawnError(reply["error"])
+        return reply
 
     async def _open(self) -> None:
-        self._directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+        """Connect, and see that the spawner answers.
+
+        Raises:
+            SpawnError
+        """
         try:
-            connection = self._reach() or self._launch()
-            reader, self._writer = await asyncio.open_unix_connection(sock=connection, limit=_CHUNK)
+            self._directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+            connection = self._reach()
+            if connection is not None and await self._greet(connection):
+                return
+            # There is none, or it was about to go when the connection came.
+            await self._reap()
+            if not await self._greet(self._launch()):
+                raise SpawnError(f"the spawner ended at once; see {self._directory / _LOG}")
+        except TimeoutError as error:
+            raise SpawnError(f"the spawner does not answer; see {self._directory / _LOG}") from error
         except OSError as error:
             raise SpawnError(f"cannot start the spawner: {error}") from error
+        finally:
+            self._connecting = None
+
+    async def _greet(self, connection: socket.socket) -> bool:
+        """Speak to a spawner; False if it goes away.
+
+        Raises:
+            TimeoutError
+        """
+        reader, self._writer = await asyncio.open_unix_connection(sock=connection)
         self._reading = asyncio.create_task(self._read(reader))
+        try:
+            async with asyncio.timeout(_START_SECONDS):
+                # Also tells what runs, so that its loss can be told.
+                await self._ask({"op": "list"})
+        except SpawnError:
+            return False
+        except TimeoutError:
+            self._reading.cancel()
+            self._disconnect()
+            raise
+        return True
+
+    async def _reap(self) -> None:
+        process, self._process = self._process, None
+        if process is not None:
+            await asyncio.to_thread(process.wait)
+
+    def _is_there(self) -> bool:
+        connection = self._reach() if self._directory.is_dir() else None
+        if connection is not None:
+            connection.close()
+        return connection is not None
 
     def _reach(self) -> socket.socket | None:
         """Connect to a spawner that lives."""
@@ -150,7 +202,7 @@ class Spawner:
         with (
             _short_path(self._directory) as folder,
             socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as listener,
-            (self._directory / "spawner.log").open("ab") as log,
+            (self._directory / _LOG).open("ab") as log,
         ):
             before = os.umask(0o177)
             try:
@@ -179,15 +231,20 @@ class Spawner:
                 for message in unpacker.feed(data):
                     self._received(message)
         except OSError:
+            # As when it ends in order.
             pass
         self._disconnect()
         self._lost()
 
     def _received(self, message: Message) -> None:
+        # Here, in the order of the messages, and not by those who wait, who may be late.
         if "exit" in message:
             self._running.pop(message["exit"]["id"], None)
-            self._on_exit(Exit.from_json(message["exit"]))
+            self._tell(Exit.from_json(message["exit"]))
             return
+        for process in message.get("processes", [message["started"]] if "started" in message else []):
+            if "exit" not in process:
+                self._running[process["id"]] = process["started_at"]
         answer = self._answers.pop(message["n"])
         if not answer.done():
             answer.set_result(message)
@@ -199,13 +256,17 @@ class Spawner:
         answers, self._answers = self._answers, {}
         for answer in answers.values():
             if not answer.done():
-                answer.set_exception(SpawnError("the spawner has died"))
+                answer.set_exception(SpawnError(_DIED))
 
     def _lost(self) -> None:
         """The spawner has died and its processes with it: tell their ends, as recorded or as lost."""
         running, self._running = self._running, {}
         for id_, started_at in running.items():
-            self._on_exit(self._recorded(id_) or _lost_exit(id_, started_at))
+            self._tell(self._recorded(id_) or _lost_exit(id_, started_at))
+
+    def _tell(self, exit_: Exit) -> None:
+        # After the answer to the start, for whoever waits for that; and a defect there is none of this connection's.
+        asyncio.get_running_loop().call_soon(self._on_exit, exit_)
 
     def _recorded(self, id_: str) -> Exit | None:
         try:
@@ -213,6 +274,24 @@ class Spawner:
             return Exit.from_json(raw)
         except (OSError, ValueError, KeyError):
             return None
+
+
+def _check(spec: ProcessSpec) -> None:
+    """What no process can have, found before there is one.
+
+    Raises:
+        SpawnError
+    """
+    if not _ID.fullmatch(spec.id):
+        raise SpawnError(f"the ID {spec.id!r} is not made of letters, digits, '.', '_' and '-'")
+    for what, text in (
+        *((f"argument {number}", word) for number, word in enumerate(spec.argv)),
+        *((f"variable {name!r}", name + value) for name, value in spec.env),
+    ):
+        if "\0" in text:
+            raise SpawnError(f"{what} contains a zero byte")
+        if not text.isascii() and any("\ud800" <= c <= "\udfff" for c in text):
+            raise SpawnError(f"{what} is not valid UTF-8")
 
 
 def _lost_exit(id_: str, started_at: float) -> Exit:
@@ -226,7 +305,7 @@ def _lost_exit(id_: str, started_at: float) -> Exit:
     )
 
 
-@contextmanager
+@contextlib.contextmanager
 def _short_path(directory: Path) -> Iterator[str]:
     """A path of the directory that fits into a socket's address, whose limit is 107 bytes."""
     fd = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)

@@ -6,6 +6,7 @@ https://github.com/kubernetes/design-proposals-archive/blob/main/node/kubelet-cr
 from __future__ import annotations
 
 import os
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -94,25 +95,41 @@ class LogFile:
         self._file = -1
         self._size = 0
 
-    def write(self, data: bytes) -> None:
-        """Append whole lines."""
+    def write(self, lines: bytes, size: int) -> None:
+        """Append whole lines, made from `size` bytes of output. What the disk does not take is dropped, and counted."""
         try:
-            if self._file < 0:
-                self._open()
-            elif self._size >= self._max_bytes:
-                self._rotate()
-            if self._lost:
-                note = b"wasmlet: %d bytes of output are lost here, the log could not be written\n" % self._lost
-                self._append(format_lines(note, b"stderr", timestamp())[0])
-                self._lost = 0
-            self._append(data)
+            self._make_room()
+            self._tell_of_loss()
+            self._append(lines)
         except OSError:
-            self._lost += len(data)
+            self._lost += size
 
-    def close(self) -> None:
+    def finish(self) -> None:
+        """Close the log; nothing is written any more."""
+        try:
+            self._tell_of_loss()
+        except OSError as error:
+            print(f"{self._path} lacks {self._lost} bytes at its end: {error}", file=sys.stderr, flush=True)
+        self._close()
+
+    def _close(self) -> None:
         if self._file >= 0:
             os.close(self._file)
             self._file = -1
+
+    def _make_room(self) -> None:
+        if self._file >= 0 and self._size >= self._max_bytes:
+            self._rotate()
+        if self._file < 0:
+            self._open()
+
+    def _tell_of_loss(self) -> None:
+        if self._lost:
+            if self._file < 0:
+                self._open()
+            note = b"wasmlet: %d bytes of output are lost here, the log could not be written\n" % self._lost
+            self._append(format_lines(note, b"stderr", timestamp())[0])
+            self._lost = 0
 
     def _append(self, data: bytes) -> None:
         before = self._size
@@ -133,14 +150,17 @@ class LogFile:
         self._size = os.fstat(self._file).st_size
 
     def _rotate(self) -> None:
-        self.close()
         # Nanoseconds keep the names apart and in order.
         now = time.time_ns()
         suffix = time.strftime("%Y%m%d-%H%M%S", time.gmtime(now // 1_000_000_000)) + f".{now % 1_000_000_000:09d}"
-        self._path.rename(self._path.with_name(f"{self._path.name}.{suffix}"))
-        for old in _excess(rotated(self._path), self._max_files - 1):
-            old.unlink(missing_ok=True)
-        self._open()
+        try:
+            self._path.rename(self._path.with_name(f"{self._path.name}.{suffix}"))
+            for old in _excess(rotated(self._path), self._max_files - 1):
+                old.unlink(missing_ok=True)
+        except FileNotFoundError:
+            # Someone has removed the log: go on with a new one.
+            pass
+        self._close()
 
 
 def _excess(files: list[Path], keep: int) -> Iterator[Path]:

@@ -2,10 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from wasmtime import Config, Engine, FuncType, InstancePre, Linker, Module, ValType, component
+from wasmtime import (
+    Config,
+    Engine,
+    FuncType,
+    ImportType,
+    InstancePre,
+    Linker,
+    Module,
+    Store,
+    ValType,
+    WasmtimeError,
+    component,
+)
 
 from wasmlet.runtime.spec import ENGINE_SETTINGS, ModuleKind
 
@@ -29,9 +42,20 @@ class Loaded:
 
     engine: Engine
     program: InstancePre | component.Component
+    # Files that memories are mapped from, copy on write, when the program is instantiated.
+    fds: tuple[int, ...]
     # For components, which have no pre-linked form here.
     linker: component.Linker | None = None
     run_export: component.ExportIndex | None = None
+
+
+class MissingImportsError(Exception):
+    """A module needs functions that WASI preview 1 does not have."""
+
+    def __init__(self, items: Sequence[ImportType]) -> None:
+        names = ", ".join(f'"{item.module}" "{item.name}"' for item in items)
+        what = "an unknown import" if len(items) == 1 else f"{len(items)} unknown imports"
+        super().__init__(f"the module needs {what}: {names}")
 
 
 class Loader:
@@ -55,13 +79,40 @@ class Loader:
     def load(self, artifact: Path, kind: ModuleKind) -> Loaded:
         """
         Raises:
-            WasmtimeError: an import is unknown, or the file is not of this engine.
+            WasmtimeError: the file is not of this engine, or an import is of another type.
+            MissingImportsError
         """
+        before = open_fds()
         if kind is ModuleKind.CORE:
             module = Module.deserialize_file(self._engine, str(artifact))
-            return Loaded(self._engine, self._core.instantiate_pre(module))
+            linked = self._link(module)
+            return Loaded(self._engine, linked, tuple(open_fds() - before))
         program = component.Component.deserialize_file(self._engine, str(artifact))
-        return Loaded(self._engine, program, self._component, _run_export(program))
+        fds = tuple(open_fds() - before)
+        return Loaded(self._engine, program, fds, self._component, _run_export(program))
+
+    def _link(self, module: Module) -> InstancePre:
+        try:
+            return self._core.instantiate_pre(module)
+        except WasmtimeError:
+            missing = [item for item in module.imports if not self._defines(item)]
+            if missing:
+                raise MissingImportsError(missing) from None
+            raise
+
+    def _defines(self, item: ImportType) -> bool:
+        try:
+            self._core.get(Store(self._engine), item.module, item.name or "")
+        except WasmtimeError:
+            return False
+        return True
+
+
+def open_fds() -> set[int]:
+    """The file descriptors of this process."""
+    listed = list(Path("/proc/self/fd").iterdir())
+    # The listing itself was open while it was made.
+    return {int(entry.name) for entry in listed if entry.is_symlink()}
 
 
 def _run_export(program: component.Component) -> component.ExportIndex | None:

@@ -5,6 +5,7 @@ Runs in a process that was forked from the spawner, so it must be quick, touch l
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import json
 import os
@@ -16,11 +17,14 @@ from typing import NoReturn
 
 from wasmtime import ExitTrap, Func, InstancePre, Store, Trap, WasiConfig, WasmtimeError, component
 
+from wasmlet.runtime.directories import Directory, directories
 from wasmlet.runtime.engine import CORE_ENTRY, Loaded
 from wasmlet.runtime.framing import Message
 from wasmlet.runtime.spec import START_FAILED_CODE, TRAP_CODE, ExitCause
 
 _PR_SET_PDEATHSIG = 1
+# Characters of a message; what a module says of itself has no other limit.
+_MAX_MESSAGE = 64 * 1024
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -31,13 +35,13 @@ class StartError(Exception):
 def become(spec: Message, loaded: Loaded, stdio: tuple[int, int, int], report: Path, parent: int) -> NoReturn:
     """Turn this process into the guest of `spec`. What a code alone cannot tell goes into the file `report`."""
     try:
-        _leave_the_spawner(stdio, parent)
+        _leave_the_spawner(stdio, loaded.fds, parent)
         try:
             run = _instantiate(spec, loaded)
         except StartError as error:
             _fail(report, ExitCause.START_FAILED, str(error), START_FAILED_CODE)
         code = _run(run, report)
-    except BaseException as error:
+    except Exception as error:
         _fail(report, ExitCause.START_FAILED, f"internal error: {error!r}", START_FAILED_CODE)
     os._exit(code)
 
@@ -47,9 +51,10 @@ def exit_process(code: int) -> None:
     os._exit(code & 0xFF)
 
 
-def _leave_the_spawner(stdio: tuple[int, int, int], parent: int) -> None:
+def _leave_the_spawner(stdio: tuple[int, int, int], keep: tuple[int, ...], parent: int) -> None:
     signal.set_wakeup_fd(-1)
-    for number in (signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGPIPE):
+    # SIGPIPE stays ignored: a guest gets EPIPE, as under the wasmtime command.
+    for number in (signal.SIGCHLD, signal.SIGHUP, signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.SIG_DFL)
     os.setsid()
     # Without the spawner nobody would reap this process or read its output.
@@ -58,8 +63,17 @@ def _leave_the_spawner(stdio: tuple[int, int, int], parent: int) -> None:
         os._exit(START_FAILED_CODE)
     for target, fd in enumerate(stdio):
         os.dup2(fd, target)
-    os.closerange(3, resource.getrlimit(resource.RLIMIT_NOFILE)[0])
+    close_others(keep)
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+
+
+def close_others(keep: tuple[int, ...]) -> None:
+    """Close every file descriptor but stdio and those to keep."""
+    first = 3
+    for fd in sorted(keep):
+        os.closerange(first, fd)
+        first = fd + 1
+    os.closerange(first, resource.getrlimit(resource.RLIMIT_NOFILE)[0])
 
 
 def _instantiate(spec: Message, loaded: Loaded) -> Callable[[], bool]:
@@ -72,6 +86,9 @@ def _instantiate(spec: Message, loaded: Loaded) -> Callable[[], bool]:
             entry = instance.exports(store).get(CORE_ENTRY)
             if not isinstance(entry, Func):
                 raise StartError(f'the module exports no function "{CORE_ENTRY}": it is a library, not a program')
+            kind = entry.type(store)
+            if kind.params or kind.results:
+                raise StartError(f'the module\'s "{CORE_ENTRY}" takes or returns values: it is not that of a program')
             return lambda: entry(store) is None
         return _component(store, loaded)
     except Trap as trap:
@@ -106,17 +123,35 @@ def _is_error(result: object) -> bool:
 def _wasi(spec: Message) -> WasiConfig:
     wasi = WasiConfig()
     wasi.argv = spec["argv"]
-    # Go finds its working directory here, as a shell would leave it.
-    wasi.env = [*spec["env"], *([] if _has(spec["env"], "PWD") else [("PWD", spec["working_dir"])])]
+    env, working_dir = spec["env"], spec["working_dir"]
+    if working_dir != "/" and not _has(env, "PWD"):
+        env = [*env, ("PWD", working_dir)]
+    wasi.env = env
     wasi.inherit_stdin()
     wasi.inherit_stdout()
     wasi.inherit_stderr()
-    for host, guest, read_only in spec["preopens"]:
-        try:
-            wasi.preopen_dir(host, guest, not read_only)
-        except WasmtimeError as error:
-            raise StartError(f"cannot open the directory for {guest}: {error}") from error
+    try:
+        for directory in directories(spec["preopens"], working_dir):
+            _preopen(wasi, directory)
+    except OSError as error:
+        raise StartError(f"cannot open the working directory {working_dir}: {error.strerror}") from error
     return wasi
+
+
+def _preopen(wasi: WasiConfig, directory: Directory) -> None:
+    try:
+        wasi.preopen_dir(directory.host, directory.name, not directory.read_only)
+    except WasmtimeError as error:
+        raise StartError(f"cannot open the directory for {directory.name}: {_why(directory.host)}") from error
+
+
+def _why(directory: str) -> str:
+    """Why a directory cannot be opened; wasmtime does not say."""
+    try:
+        os.close(os.open(directory, os.O_RDONLY | os.O_DIRECTORY))
+    except OSError as error:
+        return f"{directory}: {error.strerror}"
+    return directory
 
 
 def _has(env: list[tuple[str, str]], name: str) -> bool:
@@ -131,10 +166,15 @@ def _run(run: Callable[[], bool], report: Path) -> int:
     except (Trap, WasmtimeError) as trap:
         message = str(trap)
         # What the wasmtime command prints, so that it stands in the log too.
-        os.write(2, f"Error: {message}\n".encode())
+        with contextlib.suppress(OSError):
+            os.write(2, f"Error: {message}\n".encode())
         _fail(report, ExitCause.TRAPPED, message, TRAP_CODE)
 
 
 def _fail(report: Path, cause: ExitCause, message: str, code: int) -> NoReturn:
-    report.write_text(json.dumps({"cause": cause, "message": message}))
-    os._exit(code)
+    try:
+        report.write_text(json.dumps({"cause": cause, "message": message[:_MAX_MESSAGE]}))
+    except OSError as error:
+        os.write(2, f"{message}\n(and this could not be reported: {error})\n".encode())
+    finally:
+        os._exit(code)

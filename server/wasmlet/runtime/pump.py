@@ -44,48 +44,61 @@ def run(channel: socket.socket) -> None:
     `channel` is a packet socket: the spawner sends a message with two pipes for each process, and gets the message
     `{"drained": id}` when both have ended and all is in the log.
     """
-    epoll = select.epoll()
-    epoll.register(channel.fileno(), select.EPOLLIN)
-    pipes: dict[int, _Pipe] = {}
-    listening = True
-    while listening or pipes:
-        for fd, _ in epoll.poll():
-            if fd != channel.fileno():
-                _copy(fd, pipes, epoll, channel)
-                continue
-            data, fds, _, _ = socket.recv_fds(channel, _MAX_MESSAGE, 2)
-            if not data:
-                listening = False
-                epoll.unregister(channel.fileno())
-                continue
-            _add(json.loads(data), fds, pipes, epoll)
+    _Pump(channel).run()
 
 
-def _add(message: Message, fds: list[int], pipes: dict[int, _Pipe], epoll: select.epoll) -> None:
-    file = LogFile(Path(message["path"]), message["max_bytes"], message["max_files"])
-    log = _Log(message["id"], file, len(fds))
-    for fd, stream in zip(fds, (b"stdout", b"stderr"), strict=True):
-        pipes[fd] = _Pipe(stream, log)
-        epoll.register(fd, select.EPOLLIN)
+class _Pump:
+    def __init__(self, channel: socket.socket) -> None:
+        self._channel = channel
+        self._epoll = select.epoll()
+        self._pipes: dict[int, _Pipe] = {}
 
+    def run(self) -> None:
+        told = self._channel.fileno()
+        self._epoll.register(told, select.EPOLLIN)
+        listening = True
+        while listening or self._pipes:
+            for fd, _ in self._epoll.poll():
+                if fd != told:
+                    self._copy(fd, self._pipes[fd])
+                elif not self._take_over():
+                    listening = False
+                    self._epoll.unregister(told)
 
-def _copy(fd: int, pipes: dict[int, _Pipe], epoll: select.epoll, channel: socket.socket) -> None:
-    pipe = pipes[fd]
-    data = os.read(fd, _CHUNK)
-    if data:
-        lines, pipe.rest = format_lines(pipe.rest + data, pipe.stream, timestamp())
-        if lines:
-            pipe.log.file.write(lines)
-        return
-    if pipe.rest:
-        pipe.log.file.write(format_rest(pipe.rest, pipe.stream, timestamp()))
-    epoll.unregister(fd)
-    os.close(fd)
-    del pipes[fd]
-    pipe.log.open_pipes -= 1
-    if pipe.log.open_pipes == 0:
-        pipe.log.file.close()
-        try:
-            channel.send(json.dumps({"drained": pipe.log.id}).encode())
-        except OSError:
+    def _take_over(self) -> bool:
+        """Take the pipes of one process; False if the spawner is gone."""
+        data, fds, _, _ = socket.recv_fds(self._channel, _MAX_MESSAGE, 2)
+        if not data:
+            return False
+        message = json.loads(data)
+        file = LogFile(Path(message["path"]), message["max_bytes"], message["max_files"])
+        log = _Log(message["id"], file, len(fds))
+        for fd, stream in zip(fds, (b"stdout", b"stderr"), strict=True):
+            self._pipes[fd] = _Pipe(stream, log)
+            self._epoll.register(fd, select.EPOLLIN)
+        return True
+
+    def _copy(self, fd: int, pipe: _Pipe) -> None:
+        data = os.read(fd, _CHUNK)
+        if not data:
+            self._close(fd, pipe)
             return
+        output = pipe.rest + data
+        lines, pipe.rest = format_lines(output, pipe.stream, timestamp())
+        if lines:
+            pipe.log.file.write(lines, len(output) - len(pipe.rest))
+
+    def _close(self, fd: int, pipe: _Pipe) -> None:
+        if pipe.rest:
+            pipe.log.file.write(format_rest(pipe.rest, pipe.stream, timestamp()), len(pipe.rest))
+        self._epoll.unregister(fd)
+        os.close(fd)
+        del self._pipes[fd]
+        pipe.log.open_pipes -= 1
+        if pipe.log.open_pipes == 0:
+            pipe.log.file.finish()
+            try:
+                self._channel.send(json.dumps({"drained": pipe.log.id}).encode())
+            except OSError:
+                # The spawner is gone; the pump goes as well, after the last pipe.
+                return

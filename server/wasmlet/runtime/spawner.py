@@ -1,15 +1,19 @@
 """The spawner: forks a process for each guest, and outlives the provider that asks for them.
 
 A single thread around one epoll, so that forking is safe and quick. It compiles nothing, makes no WASI call, and
-imports wasmtime only after the log pump has been forked, which stays small that way.
+imports wasmtime only after the log pump has been forked, which stays small that way. It stays until it is told to go,
+or has no guest and its directory is gone: every guest dies with it.
 
     DIRECTORY/spawner.sock  where the provider connects
+    DIRECTORY/spawner.lock  held by the one spawner of the directory; its process ID
+    DIRECTORY/spawner.log   what went wrong here
     DIRECTORY/exits/        a file for each guest that has ended and that the provider has not forgotten
     DIRECTORY/reports/      what a guest left about its own end, until its exit is recorded
 """
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import gc
 import json
@@ -20,7 +24,8 @@ import signal
 import socket
 import sys
 import time
-from collections import OrderedDict
+import traceback
+from collections import OrderedDict, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -33,8 +38,14 @@ from wasmlet.runtime.spec import START_FAILED_CODE, ExitCause, ModuleKind
 if TYPE_CHECKING:
     from wasmlet.runtime.engine import Loaded, Loader
 
-# Without guests, exits to tell or a provider, the spawner stays this long, in seconds.
+# Without guests, the spawner looks so often, in seconds, whether its directory is still there.
 _IDLE_SECONDS = 30
+# How long an exit waits for the last of the output to be in the log, at most.
+_DRAIN_SECONDS = 5
+# A pump that keeps dying is started again this often.
+_PUMP_SECONDS = 1
+# How long the spawner before may take to go.
+_LOCK_SECONDS = 10
 _CHUNK = 256 * 1024
 # Modules that are kept mapped for the next start.
 _LOADED_AT_MOST = 64
@@ -53,13 +64,15 @@ class _Guest:
     status: int | None = None
     finished_at: float = 0
     drained: bool = False
+    # The exit is told, but not kept.
+    forgotten: bool = False
 
 
 @dataclass(slots=True)
 class _Client:
     connection: socket.socket
     unpacker: Unpacker = field(default_factory=Unpacker)
-    unsent: bytes = b""
+    unsent: bytearray = field(default_factory=bytearray)
 
 
 class SpawnerProcess:
@@ -67,21 +80,26 @@ class SpawnerProcess:
 
     def __init__(self, directory: Path, listener: socket.socket) -> None:
         self._directory = directory
+        self._identity = _identity(directory)
         self._exits = directory / "exits"
         self._reports = directory / "reports"
         self._listener = listener
         self._guests: dict[str, _Guest] = {}
         self._by_pid: dict[int, _Guest] = {}
+        # Guests that have ended, by when to wait for their output no longer.
+        self._draining: dict[str, float] = {}
         self._ended: dict[str, Message] = {}
         self._clients: dict[int, _Client] = {}
         self._loaded: OrderedDict[tuple[str, int, int], Loaded] = OrderedDict()
         self._stopping = False
-        self._lock = -1
-        self._signals = -1
         self._epoll = select.epoll()
         self._watches: dict[int, Callable[[], None]] = {}
-        self._pump = self._start_pump()
+        self._pump: socket.socket | None = None
+        self._pump_started_at = 0.0
+        self._for_pump: deque[_Guest] = deque()
+        self._start_pump()
         self._loader = self._make_loader()
+        self._signals = _child_signals()
 
     def _make_loader(self) -> Loader:
         # Not before the pump is forked: it has no use for wasmtime.
@@ -92,26 +110,48 @@ class SpawnerProcess:
 
     def run(self) -> None:
         """Serve until there is nothing to stay for."""
-        self._lock_directory()
         self._recover()
         self._watch(self._listener.fileno(), self._accept)
-        self._signals = _child_signals()
         self._watch(self._signals, self._reap)
         # What is there now is shared with every child, as long as no collection writes to it.
         gc.collect()
         gc.freeze()
         gc.disable()
         while not (self._stopping and not self._guests):
-            idle = not self._clients and not self._guests and not self._ended
-            ready = self._epoll.poll(_IDLE_SECONDS if idle else None)
-            if idle and not ready:
+            for fd, events in self._epoll.poll(self._patience()):
+                _survive(self._dispatch, fd, events)
+            _survive(self._tick)
+            if not self._guests and _identity(self._directory) != self._identity:
                 break
-            for fd, events in ready:
-                if events & select.EPOLLOUT and fd in self._clients:
-                    self._flush(fd)
-                if events & ~select.EPOLLOUT and fd in self._watches:
-                    self._watches[fd]()
-        (self._directory / "spawner.sock").unlink(missing_ok=True)
+        for fd in list(self._clients):
+            self._hang_up(fd)
+
+    def _dispatch(self, fd: int, events: int) -> None:
+        if events & select.EPOLLOUT:
+            if fd in self._clients:
+                self._flush(fd)
+            elif self._pump is not None and fd == self._pump.fileno():
+                self._feed_pump()
+        if events & ~select.EPOLLOUT and fd in self._watches:
+            self._watches[fd]()
+
+    def _patience(self) -> float | None:
+        """Seconds until there is something to do without being asked."""
+        if self._pump is None:
+            return _PUMP_SECONDS
+        if self._draining:
+            return max(min(self._draining.values()) - time.monotonic(), 0)
+        return None if self._guests else _IDLE_SECONDS
+
+    def _tick(self) -> None:
+        if self._pump is None and time.monotonic() - self._pump_started_at >= _PUMP_SECONDS:
+            self._start_pump()
+        now = time.monotonic()
+        for id_ in [id_ for id_, deadline in self._draining.items() if deadline <= now]:
+            print(f"{id_} has ended, but its log could not be written in time", file=sys.stderr, flush=True)
+            guest = self._guests[id_]
+            guest.drained = True
+            self._finish(guest)
 
     # -- clients ------------------------------------------------------------------------------------------------
 
@@ -133,26 +173,46 @@ class SpawnerProcess:
         if not data:
             self._hang_up(fd)
             return
-        for request in client.unpacker.feed(data):
-            answer = self._answer(request)
-            self._send(fd, {"n": request["n"], **answer})
+        try:
+            requests = [(request["n"], request) for request in client.unpacker.feed(data)]
+        except (ValueError, KeyError, TypeError):
+            print("a client that speaks another language", file=sys.stderr, flush=True)
+            self._hang_up(fd)
+            return
+        for number, request in requests:
+            self._send(fd, {"n": number, **self._answer(request)})
 
     def _answer(self, request: Message) -> Message:
+        try:
+            return self._obey(request)
+        except Exception as error:
+            traceback.print_exc()
+            return {"error": f"the spawner failed: {error!r}"}
+
+    def _obey(self, request: Message) -> Message:
         match request["op"]:
             case "start":
                 return self._start(request["spec"])
             case "kill":
                 self._kill(request["id"], request["signal"])
             case "forget":
-                self._ended.pop(request["id"], None)
-                self._exit_file(request["id"]).unlink(missing_ok=True)
+                self._forget(request["id"])
             case "list":
                 return {"processes": [*map(_running, self._guests.values()), *map(_over, self._ended.values())]}
             case "shutdown":
-                self._stopping = True
-                for guest in self._by_pid.values():
-                    os.kill(guest.pid, signal.SIGKILL)
+                self._shutdown()
         return {}
+
+    def _shutdown(self) -> None:
+        if self._stopping:
+            return
+        self._stopping = True
+        # Who comes from now on finds nobody, and starts the next spawner.
+        self._unwatch(self._listener.fileno())
+        self._listener.close()
+        (self._directory / "spawner.sock").unlink(missing_ok=True)
+        for guest in self._by_pid.values():
+            os.kill(guest.pid, signal.SIGKILL)
 
     def _send(self, fd: int, message: Message) -> None:
         client = self._clients.get(fd)
@@ -170,7 +230,7 @@ class SpawnerProcess:
         except OSError:
             self._hang_up(fd)
             return
-        client.unsent = client.unsent[sent:]
+        del client.unsent[:sent]
         self._epoll.modify(fd, select.EPOLLIN | (select.EPOLLOUT if client.unsent else 0))
 
     def _hang_up(self, fd: int) -> None:
@@ -180,9 +240,11 @@ class SpawnerProcess:
     # -- guests -------------------------------------------------------------------------------------------------
 
     def _start(self, spec: Message) -> Message:
-        known = self._guests.get(spec["id"])
-        if known is not None:
-            return {"started": _running(known)}
+        id_ = spec["id"]
+        if id_ in self._guests:
+            return {"started": _running(self._guests[id_])}
+        if id_ in self._ended:
+            return {"started": _over(self._ended[id_])}
         if self._stopping:
             return {"error": "the spawner is stopping"}
         started_at = time.time()
@@ -190,8 +252,8 @@ class SpawnerProcess:
             loaded = self._load(spec)
         except Exception as error:
             message = f"cannot start the module: {error}"
-            self._record(spec["id"], ExitCause.START_FAILED, message, START_FAILED_CODE, started_at, time.time())
-            return {"started": {"id": spec["id"], "pid": 0, "started_at": started_at}}
+            self._record(id_, ExitCause.START_FAILED, message, START_FAILED_CODE, started_at, time.time())
+            return {"started": _over(self._ended[id_])}
         try:
             guest = self._fork(spec, loaded, started_at)
         except OSError as error:
@@ -210,7 +272,11 @@ class SpawnerProcess:
             report = self._report(spec["id"])
             pid = os.fork()
             if pid == 0:
-                guest_process.become(spec, loaded, (stdin_read, out_write, err_write), report, parent)
+                try:
+                    guest_process.become(spec, loaded, (stdin_read, out_write, err_write), report, parent)
+                finally:
+                    # Whatever happens, only one process is the spawner.
+                    os._exit(START_FAILED_CODE)
         except OSError:
             for fd in fds:
                 os.close(fd)
@@ -219,7 +285,8 @@ class SpawnerProcess:
             os.close(fd)
         guest = _Guest(spec, pid, started_at, (out_read, err_read), stdin_write)
         self._guests[spec["id"]] = self._by_pid[pid] = guest
-        self._hand_to_pump(guest)
+        self._for_pump.append(guest)
+        self._feed_pump()
         return guest
 
     def _load(self, spec: Message) -> Loaded:
@@ -240,6 +307,14 @@ class SpawnerProcess:
         if guest is not None and guest.status is None:
             os.kill(guest.pid, number)
 
+    def _forget(self, id_: str) -> None:
+        guest = self._guests.get(id_)
+        if guest is not None:
+            guest.forgotten = True
+            return
+        self._ended.pop(id_, None)
+        self._exit_file(id_).unlink(missing_ok=True)
+
     def _reap(self) -> None:
         _drain(self._signals)
         while True:
@@ -256,22 +331,37 @@ class SpawnerProcess:
 
     def _finish(self, guest: _Guest) -> None:
         """Record an exit when the process has ended and the last of its output is in the log."""
-        if guest.status is None or not guest.drained:
+        if guest.status is None:
             return
+        id_ = guest.spec["id"]
+        if not guest.drained:
+            self._draining[id_] = time.monotonic() + _DRAIN_SECONDS
+            return
+        self._draining.pop(id_, None)
+        del self._guests[id_]
         for fd in (*guest.pipes, *([] if guest.stdin is None else [guest.stdin])):
             os.close(fd)
-        id_ = guest.spec["id"]
-        del self._guests[id_]
         code = os.waitstatus_to_exitcode(guest.status)
         cause, message = ExitCause.EXITED, ""
         if code < 0:
             code, cause = 128 - code, ExitCause.SIGNALLED
-        report = self._report(id_)
-        if report.exists():
-            left = json.loads(report.read_bytes())
-            cause, message = ExitCause(left["cause"]), left["message"]
+        else:
+            cause, message = self._reported(id_)
         self._record(id_, cause, message, code, guest.started_at, guest.finished_at)
-        report.unlink(missing_ok=True)
+        if guest.forgotten:
+            self._forget(id_)
+
+    def _reported(self, id_: str) -> tuple[ExitCause, str]:
+        """What the process left about its end, if it was no ordinary one."""
+        report = self._report(id_)
+        try:
+            left = json.loads(report.read_bytes())
+            report.unlink()
+            return ExitCause(left["cause"]), left["message"]
+        except FileNotFoundError:
+            return ExitCause.EXITED, ""
+        except (OSError, ValueError, KeyError, TypeError):
+            return ExitCause.EXITED, "what the process reported of its end could not be read"
 
     def _record(
         self, id_: str, cause: ExitCause, message: str, code: int, started_at: float, finished_at: float
@@ -298,50 +388,62 @@ class SpawnerProcess:
 
     # -- the log pump -------------------------------------------------------------------------------------------
 
-    def _start_pump(self) -> socket.socket:
+    def _start_pump(self) -> None:
+        self._pump_started_at = time.monotonic()
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        if os.fork() == 0:
-            ours.close()
-            _be_the_pump(theirs)
-        theirs.close()
+        with theirs:
+            try:
+                pid = os.fork()
+            except OSError as error:
+                print(f"cannot start a log pump: {error.strerror}", file=sys.stderr, flush=True)
+                ours.close()
+                return
+            if pid == 0:
+                _be_the_pump(theirs)
+        # A pump that is slow must not delay a fork.
+        ours.setblocking(False)
+        self._pump = ours
         self._watch(ours.fileno(), self._pump_speaks)
-        return ours
+        self._for_pump = deque(guest for guest in self._guests.values() if not guest.drained)
+        self._feed_pump()
 
-    def _hand_to_pump(self, guest: _Guest) -> None:
-        try:
-            pump.send_log(self._pump, {"id": guest.spec["id"], **guest.spec["log"]}, list(guest.pipes))
-        except OSError:
-            # The pump has died: its end is being noticed, and the next one gets all that are not drained.
+    def _feed_pump(self) -> None:
+        """Hand over the pipes that wait, as many as the pump takes now."""
+        if self._pump is None:
             return
+        try:
+            while self._for_pump:
+                guest = self._for_pump[0]
+                if not guest.drained:
+                    pump.send_log(self._pump, {"id": guest.spec["id"], **guest.spec["log"]}, list(guest.pipes))
+                self._for_pump.popleft()
+        except OSError as error:
+            # A pump that has died is noticed by its silence, and the next one gets all that are not drained.
+            if error.errno not in (errno.EAGAIN, errno.ETOOMANYREFS, errno.EPIPE, errno.ECONNRESET):
+                traceback.print_exc()
+        self._epoll.modify(self._pump.fileno(), select.EPOLLIN | (select.EPOLLOUT if self._for_pump else 0))
 
     def _pump_speaks(self) -> None:
+        if self._pump is None:
+            return
         try:
             data = self._pump.recv(_CHUNK)
+        except BlockingIOError:
+            return
         except OSError:
             data = b""
         if not data:
-            self._replace_pump()
+            print("the log pump has died, starting another", file=sys.stderr, flush=True)
+            self._unwatch(self._pump.fileno())
+            self._pump.close()
+            self._pump = None
             return
         guest = self._guests.get(json.loads(data)["drained"])
         if guest is not None:
             guest.drained = True
             self._finish(guest)
 
-    def _replace_pump(self) -> None:
-        print("the log pump has died, starting another", file=sys.stderr, flush=True)
-        self._unwatch(self._pump.fileno())
-        self._pump.close()
-        self._pump = self._start_pump()
-        for guest in self._guests.values():
-            if not guest.drained:
-                self._hand_to_pump(guest)
-
     # -- the rest -----------------------------------------------------------------------------------------------
-
-    def _lock_directory(self) -> None:
-        """Two spawners never work on one directory."""
-        self._lock = os.open(self._directory / "spawner.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        fcntl.flock(self._lock, fcntl.LOCK_EX)
 
     def _recover(self) -> None:
         self._exits.mkdir(exist_ok=True)
@@ -353,13 +455,14 @@ class SpawnerProcess:
                 exit_ = json.loads(file.read_bytes())
                 self._ended[exit_["id"]] = exit_
             except (ValueError, KeyError, TypeError):
+                print(f"{file.name} is no record of an exit", file=sys.stderr, flush=True)
                 file.unlink()
 
     def _exit_file(self, id_: str) -> Path:
         return self._exits / f"{id_}.json"
 
     def _report(self, id_: str) -> Path:
-        return self._reports / id_
+        return self._reports / f"{id_}.json"
 
     def _watch(self, fd: int, callback: Callable[[], None]) -> None:
         self._watches[fd] = callback
@@ -375,7 +478,23 @@ def _running(guest: _Guest) -> Message:
 
 
 def _over(exit_: Message) -> Message:
-    return {"id": exit_["id"], "pid": 0, "started_at": exit_["started_at"], "exit": exit_}
+    return {"id": exit_["id"], "pid": None, "started_at": exit_["started_at"], "exit": exit_}
+
+
+def _survive(step: Callable[..., None], *arguments: int) -> None:
+    """A defect in one step must not take every guest along."""
+    try:
+        step(*arguments)
+    except Exception:
+        traceback.print_exc()
+
+
+def _identity(directory: Path) -> tuple[int, int] | None:
+    try:
+        stat = directory.stat()
+    except OSError:
+        return None
+    return stat.st_dev, stat.st_ino
 
 
 def _be_the_pump(channel: socket.socket) -> NoReturn:
@@ -384,8 +503,11 @@ def _be_the_pump(channel: socket.socket) -> NoReturn:
     os.closerange(3, keep)
     os.closerange(keep + 1, resource.getrlimit(resource.RLIMIT_NOFILE)[0])
     signal.set_wakeup_fd(-1)
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     try:
         pump.run(channel)
+    except BaseException:
+        traceback.print_exc()
     finally:
         os._exit(0)
 
@@ -418,6 +540,28 @@ def _null(fds: list[int]) -> int:
     return fd
 
 
+def _lock(directory: Path) -> None:
+    """Hold the directory for as long as this process lives: two spawners never work on one.
+
+    Raises:
+        SystemExit: another spawner does not let go of it.
+    """
+    lock = os.open(directory / "spawner.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    deadline = time.monotonic() + _LOCK_SECONDS
+    while True:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                other = os.read(lock, 32).decode().strip()
+                sys.exit(f"another spawner, process {other}, works on {directory}")
+            time.sleep(0.02)
+        else:
+            break
+    os.ftruncate(lock, 0)
+    os.write(lock, f"{os.getpid()}\n".encode())
+
+
 def main() -> None:
     """`python -m wasmlet.runtime.spawner DIRECTORY LISTENER_FD`; the listening socket is inherited."""
     directory, listener_fd = Path(sys.argv[1]), int(sys.argv[2])
@@ -428,6 +572,7 @@ def main() -> None:
     # The end of a service's terminal is no reason to end its containers.
     for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM, signal.SIGPIPE):
         signal.signal(number, signal.SIG_IGN)
+    _lock(directory)
     SpawnerProcess(directory, socket.socket(fileno=listener_fd)).run()
 
 

@@ -130,7 +130,8 @@ class ProcessState:
     """A process that the spawner knows: running, or ended and not forgotten yet."""
 
     id: str
-    pid: int
+    # None when it has ended.
+    pid: int | None
     started_at: datetime
     exit: Exit | None
 
