@@ -60,7 +60,11 @@ def print_table(figures: Sequence[Figure], out: IO[str]) -> None:
     for figure in figures:
         yardstick = "" if figure.yardstick is None else _number(figure.yardstick)
         table.add_row(figure.bench, figure.figure, _number(figure.value), figure.unit, yardstick, figure.target())
-    Console(file=out, width=200, highlight=False, color_system=None).print(table)
+    console = Console(width=200, highlight=False, color_system=None)
+    with console.capture() as text:
+        console.print(table)
+    # Without the blank edges above and below.
+    print(text.get().strip(), file=out, flush=True)
 
 
 def p50(samples: Sequence[float]) -> float:
