@@ -25,7 +25,7 @@ from wasmtime import (
 )
 
 from wasmlet.runtime.binary import kind_of
-from wasmlet.runtime.engine import make_engine
+from wasmlet.runtime.engine import make_engine, sentence
 from wasmlet.runtime.spec import CompileError, ModuleKind
 
 # Compiling may use every processor, but not at the cost of what runs.
@@ -50,7 +50,7 @@ def compile_file(source: Path, target: Path) -> dict[str, Any]:
         else:
             code, imports, exports = _component(engine, data)
     except WasmtimeError as error:
-        raise CompileError(f"not a valid WebAssembly {_NAMES[kind]}: {error}") from error
+        raise CompileError(f"not a valid WebAssembly {_NAMES[kind]}: {sentence(error)}") from error
     target.write_bytes(code)
     return {"kind": kind, "imports": imports, "exports": exports}
 

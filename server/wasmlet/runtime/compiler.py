@@ -14,6 +14,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import re
 import secrets
 import sys
 from dataclasses import dataclass
@@ -27,6 +28,7 @@ from wasmlet.runtime.spec import ENGINE_SETTINGS, CompileError, ModuleKind
 log = structlog.get_logger()
 
 _KEY_BYTES = 32
+_DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +50,18 @@ class Compiled:
     exports: tuple[Item, ...]
 
 
+# Inode, time of modification, size.
+Stamp = tuple[int, int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """What was verified by this process, and the file that it was."""
+
+    compiled: Compiled
+    stamp: Stamp | None
+
+
 class CompileCache:
     """Compiles files once, in processes of their own, at most `max_concurrent` at a time."""
 
@@ -60,7 +74,7 @@ class CompileCache:
         self._engine = _engine()
         self._slots = asyncio.Semaphore(max_concurrent)
         self._under_way: dict[str, asyncio.Task[Compiled]] = {}
-        self._known: dict[str, Compiled] = {}
+        self._known: dict[str, _Known] = {}
         # How many compilations were begun since the start.
         self.compilations = 0
 
@@ -72,14 +86,22 @@ class CompileCache:
         Raises:
             CompileError: it is not WebAssembly that can be run.
         """
+        if not _DIGEST.fullmatch(digest):
+            raise CompileError(f"{digest!r} is no digest of the form sha256:HEX")
         known = self._known.get(digest)
-        if known is not None and known.artifact.exists():
-            return known
+        if known is not None and known.stamp is not None and known.stamp == _stamp(known.compiled.artifact):
+            return known.compiled
         task = self._under_way.get(digest)
         if task is None:
             task = self._under_way[digest] = asyncio.create_task(self._obtain(module, digest))
-            task.add_done_callback(lambda _: self._under_way.pop(digest))
+            task.add_done_callback(lambda task: self._done(digest, task))
         return await asyncio.shield(task)
+
+    def _done(self, digest: str, task: asyncio.Task[Compiled]) -> None:
+        del self._under_way[digest]
+        if not task.cancelled():
+            # Nobody may be waiting for it any more.
+            task.exception()
 
     def size(self, digest: str) -> int:
         """Bytes of compiled code of a file; 0 if there is none."""
@@ -99,7 +121,7 @@ class CompileCache:
         if compiled is None:
             async with self._slots:
                 compiled = await self._compile(module, digest)
-        self._known[digest] = compiled
+        self._known[digest] = _Known(compiled, _stamp(compiled.artifact))
         return compiled
 
     async def _compile(self, module: Path, digest: str) -> Compiled:
@@ -164,6 +186,14 @@ def _compiled(artifact: Path, facts: dict[str, Any]) -> Compiled:
         imports=tuple(Item(*item) for item in facts["imports"]),
         exports=tuple(Item(*item) for item in facts["exports"]),
     )
+
+
+def _stamp(file: Path) -> Stamp | None:
+    try:
+        stat = file.stat()
+    except OSError:
+        return None
+    return stat.st_ino, stat.st_mtime_ns, stat.st_size
 
 
 def _hex(digest: str) -> str:

@@ -148,6 +148,14 @@ class LogFile:
     def _open(self) -> None:
         self._file = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o640)
         self._size = os.fstat(self._file).st_size
+        if self._size and not self._ends_whole():
+            # The process that wrote it before was killed within a line.
+            self._append(b"\n")
+
+    def _ends_whole(self) -> bool:
+        with self._path.open("rb") as file:
+            file.seek(-1, os.SEEK_END)
+            return file.read() == b"\n"
 
     def _rotate(self) -> None:
         # Nanoseconds keep the names apart and in order.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,6 +48,12 @@ class Loaded:
     # For components, which have no pre-linked form here.
     linker: component.Linker | None = None
     run_export: component.ExportIndex | None = None
+
+
+def sentence(error: Exception) -> str:
+    """An error of wasmtime with its causes in one line."""
+    causes = [line.strip() for line in str(error).replace("\nCaused by:\n", "\n").splitlines()]
+    return ": ".join(re.sub(r"^\d+: ", "", cause) for cause in causes if cause)
 
 
 class MissingImportsError(Exception):

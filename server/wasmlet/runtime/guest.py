@@ -18,7 +18,7 @@ from typing import NoReturn
 from wasmtime import ExitTrap, Func, InstancePre, Store, Trap, WasiConfig, WasmtimeError, component
 
 from wasmlet.runtime.directories import Directory, directories
-from wasmlet.runtime.engine import CORE_ENTRY, Loaded
+from wasmlet.runtime.engine import CORE_ENTRY, Loaded, sentence
 from wasmlet.runtime.framing import Message
 from wasmlet.runtime.spec import START_FAILED_CODE, TRAP_CODE, ExitCause
 
@@ -100,7 +100,7 @@ def _instantiate(spec: Message, loaded: Loaded) -> Callable[[], bool]:
 
         return trapped
     except WasmtimeError as error:
-        raise StartError(f"cannot instantiate the module: {error}") from error
+        raise StartError(f"cannot instantiate the module: {sentence(error)}") from error
 
 
 def _component(store: Store, loaded: Loaded) -> Callable[[], bool]:

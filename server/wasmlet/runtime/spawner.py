@@ -247,11 +247,13 @@ class SpawnerProcess:
             return {"started": _over(self._ended[id_])}
         if self._stopping:
             return {"error": "the spawner is stopping"}
+        from wasmlet.runtime.engine import sentence
+
         started_at = time.time()
         try:
             loaded = self._load(spec)
         except Exception as error:
-            message = f"cannot start the module: {error}"
+            message = f"cannot start the module: {sentence(error)}"
             self._record(id_, ExitCause.START_FAILED, message, START_FAILED_CODE, started_at, time.time())
             return {"started": _over(self._ended[id_])}
         try:
