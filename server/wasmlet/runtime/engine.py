@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+import resource
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +21,7 @@ from wasmtime import (
     component,
 )
 
+from wasmlet.runtime.capi import address
 from wasmlet.runtime.spec import ENGINE_SETTINGS, ModuleKind
 
 # What a WASI command exports: https://github.com/WebAssembly/WASI/blob/main/legacy/application-abi.md
@@ -39,30 +40,27 @@ def make_engine() -> Engine:
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """A compiled file, ready to be instantiated."""
+    """A compiled file, ready to be instantiated: addresses of what the C API takes, and who keeps them valid."""
 
-    engine: Engine
-    program: InstancePre | component.Component
-    # Files that memories are mapped from, copy on write, when the program is instantiated.
-    fds: tuple[int, ...]
-    # For components, which have no pre-linked form here.
-    linker: component.Linker | None = None
-    run_export: component.ExportIndex | None = None
+    engine: int
+    # A pre-linked module, or a component.
+    program: int
+    # Of components only.
+    linker: int
+    run_export: int
+    # File descriptors for a guest to close: all but its own and those that its memories are mapped from.
+    not_needed: tuple[tuple[int, int], ...]
+    owners: tuple[object, ...]
+
+
+class StartError(Exception):
+    """A program cannot start; the message is for the user."""
 
 
 def sentence(error: Exception) -> str:
     """An error of wasmtime with its causes in one line."""
     causes = [line.strip() for line in str(error).replace("\nCaused by:\n", "\n").splitlines()]
     return ": ".join(re.sub(r"^\d+: ", "", cause) for cause in causes if cause)
-
-
-class MissingImportsError(Exception):
-    """A module needs functions that WASI preview 1 does not have."""
-
-    def __init__(self, items: Sequence[ImportType]) -> None:
-        names = ", ".join(f'"{item.module}" "{item.name}"' for item in items)
-        what = "an unknown import" if len(items) == 1 else f"{len(items)} unknown imports"
-        super().__init__(f"the module needs {what}: {names}")
 
 
 class Loader:
@@ -86,26 +84,32 @@ class Loader:
     def load(self, artifact: Path, kind: ModuleKind) -> Loaded:
         """
         Raises:
-            WasmtimeError: the file is not of this engine, or an import is of another type.
-            MissingImportsError
+            StartError: it is no program, or needs what there is not.
+            WasmtimeError: the file is not of this engine.
         """
-        before = open_fds()
+        before = _open_fds()
         if kind is ModuleKind.CORE:
             module = Module.deserialize_file(self._engine, str(artifact))
             linked = self._link(module)
-            return Loaded(self._engine, linked, tuple(open_fds() - before))
+            _demand_entry(module)
+            return Loaded(address(self._engine), address(linked), 0, 0, _gaps(_open_fds() - before), (linked,))
         program = component.Component.deserialize_file(self._engine, str(artifact))
-        fds = tuple(open_fds() - before)
-        return Loaded(self._engine, program, fds, self._component, _run_export(program))
+        fds = _gaps(_open_fds() - before)
+        run = _run_export(program)
+        if run is None:
+            raise StartError('the component does not export "wasi:cli/run": it is a library or a service, no command')
+        linker = address(self._component)
+        return Loaded(address(self._engine), address(program), linker, address(run), fds, (program, run))
 
     def _link(self, module: Module) -> InstancePre:
         try:
             return self._core.instantiate_pre(module)
-        except WasmtimeError:
-            missing = [item for item in module.imports if not self._defines(item)]
-            if missing:
-                raise MissingImportsError(missing) from None
-            raise
+        except WasmtimeError as error:
+            missing = [f'"{i.module}" "{i.name}"' for i in module.imports if not self._defines(i)]
+            if not missing:
+                raise StartError(f"cannot link the module: {sentence(error)}") from error
+            what = "an unknown import" if len(missing) == 1 else f"{len(missing)} unknown imports"
+            raise StartError(f"the module needs {what}: {', '.join(missing)}") from error
 
     def _defines(self, item: ImportType) -> bool:
         try:
@@ -115,11 +119,25 @@ class Loader:
         return True
 
 
-def open_fds() -> set[int]:
-    """The file descriptors of this process."""
+def _demand_entry(module: Module) -> None:
+    entry = next((export.type for export in module.exports if export.name == CORE_ENTRY), None)
+    if not isinstance(entry, FuncType):
+        raise StartError(f'the module exports no function "{CORE_ENTRY}": it is a library, not a program')
+    if entry.params or entry.results:
+        raise StartError(f'the module\'s "{CORE_ENTRY}" takes or returns values: it is not that of a program')
+
+
+def _open_fds() -> set[int]:
     listed = list(Path("/proc/self/fd").iterdir())
     # The listing itself was open while it was made.
     return {int(entry.name) for entry in listed if entry.is_symlink()}
+
+
+def _gaps(fds: set[int]) -> tuple[tuple[int, int], ...]:
+    """The ranges of file descriptors, each without its end, that hold neither stdio nor these."""
+    firsts = [3, *(fd + 1 for fd in sorted(fds))]
+    ends = [*sorted(fds), resource.getrlimit(resource.RLIMIT_NOFILE)[0]]
+    return tuple((first, end) for first, end in zip(firsts, ends, strict=True) if first < end)
 
 
 def _run_export(program: component.Component) -> component.ExportIndex | None:

@@ -247,13 +247,13 @@ class SpawnerProcess:
             return {"started": _over(self._ended[id_])}
         if self._stopping:
             return {"error": "the spawner is stopping"}
-        from wasmlet.runtime.engine import sentence
+        from wasmlet.runtime.engine import StartError, sentence
 
         started_at = time.time()
         try:
             loaded = self._load(spec)
         except Exception as error:
-            message = f"cannot start the module: {sentence(error)}"
+            message = str(error) if isinstance(error, StartError) else f"cannot load the module: {sentence(error)}"
             self._record(id_, ExitCause.START_FAILED, message, START_FAILED_CODE, started_at, time.time())
             return {"started": _over(self._ended[id_])}
         try:
@@ -271,7 +271,7 @@ class SpawnerProcess:
             err_read, err_write = _pipe(fds)
             stdin_read, stdin_write = _pipe(fds) if spec["stdin"] else (_null(fds), None)
             parent = os.getpid()
-            report = self._report(spec["id"])
+            report = str(self._report(spec["id"]))
             pid = os.fork()
             if pid == 0:
                 try:
@@ -571,6 +571,8 @@ def main() -> None:
     # A guest takes two to three descriptors here.
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    # Nobody reads the cores of guests.
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     # The end of a service's terminal is no reason to end its containers.
     for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM, signal.SIGPIPE):
         signal.signal(number, signal.SIG_IGN)
