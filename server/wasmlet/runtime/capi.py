@@ -55,8 +55,11 @@ component_func_call = _function(
 _libc = ctypes.CDLL(None, use_errno=True)
 # The C functions, because Python's own of signals convert to enums and back.
 signal = ctypes.CFUNCTYPE(c_void_p, c_int, c_void_p)(("signal", _libc))
+sigprocmask = ctypes.CFUNCTYPE(c_int, c_int, c_void_p, c_void_p)(("sigprocmask", _libc))
 prctl = ctypes.CFUNCTYPE(c_int, c_int, c_size_t, c_size_t, c_size_t, c_size_t)(("prctl", _libc))
 
+# As large as any C library's set of signals.
+_no_signals = ctypes.create_string_buffer(128)
 _instance = ffi.wasmtime_instance_t()
 _export = ffi.wasmtime_extern_t()
 _component_instance = ffi.wasmtime_component_instance_t()
@@ -64,6 +67,7 @@ _component_func = ffi.wasmtime_component_func_t()
 trap = c_void_p()
 result = ffi.wasmtime_component_val_t()
 
+NO_SIGNALS = addressof(_no_signals)
 INSTANCE = addressof(_instance)
 EXPORT = addressof(_export)
 FUNC = addressof(_export.of)

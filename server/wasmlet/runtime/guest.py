@@ -23,9 +23,9 @@ from wasmlet.runtime.spec import START_FAILED_CODE, TRAP_CODE, ExitCause
 _MAX_MESSAGE = 64 * 1024
 _PR_SET_PDEATHSIG = 1
 _SIGKILL = 9
-# SIGHUP, SIGINT, SIGTERM, SIGCHLD. SIGPIPE stays ignored: a guest gets EPIPE, as under the wasmtime command.
-_ORDINARY_SIGNALS = (1, 2, 15, 17)
+_SIGCHLD = 17
 _SIG_DFL = 0
+_SIG_SETMASK = 2
 _ENTRY = CORE_ENTRY.encode()
 
 
@@ -54,8 +54,9 @@ def exit_process(code: int) -> None:
 
 
 def _leave_the_spawner(stdio: tuple[int, int, int], loaded: Loaded, parent: int) -> None:
-    for number in _ORDINARY_SIGNALS:
-        capi.signal(number, _SIG_DFL)
+    # SIGPIPE stays ignored: a guest gets EPIPE, as under the wasmtime command.
+    capi.signal(_SIGCHLD, _SIG_DFL)
+    capi.sigprocmask(_SIG_SETMASK, capi.NO_SIGNALS, None)
     os.setsid()
     # Without the spawner nobody would reap this process or read its output.
     capi.prctl(_PR_SET_PDEATHSIG, _SIGKILL, 0, 0, 0)

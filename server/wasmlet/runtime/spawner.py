@@ -55,7 +55,8 @@ _LOADED_AT_MOST = 64
 class _Guest:
     """A process, until its exit is recorded."""
 
-    spec: Message
+    id: str
+    log: Message
     pid: int
     started_at: float
     # The reading ends of its output, kept so that a new pump can go on where one died.
@@ -285,8 +286,8 @@ class SpawnerProcess:
             raise
         for fd in (out_write, err_write, stdin_read):
             os.close(fd)
-        guest = _Guest(spec, pid, started_at, (out_read, err_read), stdin_write)
-        self._guests[spec["id"]] = self._by_pid[pid] = guest
+        guest = _Guest(spec["id"], spec["log"], pid, started_at, (out_read, err_read), stdin_write)
+        self._guests[guest.id] = self._by_pid[pid] = guest
         self._for_pump.append(guest)
         self._feed_pump()
         return guest
@@ -335,7 +336,7 @@ class SpawnerProcess:
         """Record an exit when the process has ended and the last of its output is in the log."""
         if guest.status is None:
             return
-        id_ = guest.spec["id"]
+        id_ = guest.id
         if not guest.drained:
             self._draining[id_] = time.monotonic() + _DRAIN_SECONDS
             return
@@ -417,7 +418,7 @@ class SpawnerProcess:
             while self._for_pump:
                 guest = self._for_pump[0]
                 if not guest.drained:
-                    pump.send_log(self._pump, {"id": guest.spec["id"], **guest.spec["log"]}, list(guest.pipes))
+                    pump.send_log(self._pump, {"id": guest.id, **guest.log}, list(guest.pipes))
                 self._for_pump.popleft()
         except OSError as error:
             # A pump that has died is noticed by its silence, and the next one gets all that are not drained.
@@ -476,7 +477,7 @@ class SpawnerProcess:
 
 
 def _running(guest: _Guest) -> Message:
-    return {"id": guest.spec["id"], "pid": guest.pid, "started_at": guest.started_at}
+    return {"id": guest.id, "pid": guest.pid, "started_at": guest.started_at}
 
 
 def _over(exit_: Message) -> Message:
@@ -574,8 +575,12 @@ def main() -> None:
     # Nobody reads the cores of guests.
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     # The end of a service's terminal is no reason to end its containers.
-    for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM, signal.SIGPIPE):
-        signal.signal(number, signal.SIG_IGN)
+    # They are blocked, not ignored, so that one that meets a guest before it is on its own is not lost.
+    ends = (signal.SIGHUP, signal.SIGINT, signal.SIGTERM)
+    signal.pthread_sigmask(signal.SIG_BLOCK, ends)
+    for number in ends:
+        signal.signal(number, signal.SIG_DFL)
+    signal.signal(signal.SIGPIPE, signal.SIG_IGN)
     _lock(directory)
     SpawnerProcess(directory, socket.socket(fileno=listener_fd)).run()
 

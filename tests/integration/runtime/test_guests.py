@@ -285,6 +285,11 @@ EXIT = """
 
 
 class TestComponents:
+    async def test_its_output_is_logged(self, node: Node, wat: Wat) -> None:
+        text = Path(__file__).parent.joinpath("guests", "print.wat").read_text()
+        assert (await node.run(node.spec(wat(text)))).code == 0
+        assert node.lines() == ["stdout F from a component"]
+
     @pytest.mark.parametrize(("result", "code"), [(0, 0), (1, 1)])
     async def test_its_result_is_its_code(self, node: Node, wat: Wat, result: int, code: int) -> None:
         ended = await node.run(node.spec(wat(COMMAND.format(imports="", body=f"i32.const {result}"))))

@@ -45,6 +45,48 @@ async def test_a_provider_that_comes_back_finds_all(node: Node, c: Program) -> N
     assert (await node.exit("runs")).code == 137
 
 
+async def test_guests_outlive_a_provider_that_is_killed(node: Node, c: Program) -> None:
+    provider = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-c", _PROVIDER, node.state, c.artifact, node.root, node.log_path()),
+        stdout=subprocess.PIPE,
+    )
+    assert provider.stdout is not None
+    pid = int(await provider.stdout.readline())
+    provider.kill()
+    await provider.wait()
+    await node.ready()
+    assert [(state.id, state.pid) for state in await node.spawner.list()] == [("one", pid)]
+    await node.spawner.kill("one", signal.SIGTERM)
+    assert (await node.exit()).code == 143
+
+
+_PROVIDER = """
+import asyncio, sys
+from pathlib import Path
+from wasmlet.runtime.client import Spawner
+from wasmlet.runtime.spec import LogSpec, ModuleKind, Preopen, ProcessSpec
+
+async def main():
+    state, artifact, root, log = map(Path, sys.argv[1:])
+    spawner = Spawner(state_dir=state, on_exit=print)
+    started = await spawner.start(
+        ProcessSpec(id="one", artifact=artifact, kind=ModuleKind.CORE, argv=("guest", "sleep"), env=(),
+                    preopens=(Preopen(host=root, guest="/"),), log=LogSpec(path=log)))
+    print(started.pid, flush=True)
+    await asyncio.Event().wait()
+
+asyncio.run(main())
+"""
+
+
+async def test_a_signal_is_not_lost_on_a_guest_that_has_just_begun(node: Node, c: Program) -> None:
+    for number in range(50):
+        await node.start(node.spec(c, "sleep", id_=f"n{number}"))
+        await node.spawner.kill(f"n{number}", signal.SIGTERM)
+    for number in range(50):
+        assert (await node.exit(f"n{number}")).code == 143
+
+
 async def test_an_exit_is_known_until_it_is_forgotten(node: Node, c: Program) -> None:
     await node.run(node.spec(c, "exit", "3"))
     assert [state.exit and state.exit.code for state in await node.spawner.list()] == [3]
@@ -160,7 +202,7 @@ async def test_guests_have_nothing_of_the_spawner(node: Node, c: Program) -> Non
     assert os.getsid(started.pid) == started.pid
     status = dict(line.split(":\t", 1) for line in (process / "status").read_text().splitlines() if ":\t" in line)
     assert status["Umask"] == "0022"
-    handled = int(status["SigIgn"], 16) | int(status["SigCgt"], 16)
+    handled = int(status["SigIgn"], 16) | int(status["SigCgt"], 16) | int(status["SigBlk"], 16)
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD):
         assert not handled & 1 << number - 1, f"signal {number} is not as a new process has it"
     await node.spawner.kill("one", signal.SIGKILL)
