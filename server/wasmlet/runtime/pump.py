@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import select
 import socket
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,6 +16,7 @@ from wasmlet.runtime.framing import Message
 
 _CHUNK = 64 * 1024
 _MAX_MESSAGE = 64 * 1024
+_STREAMS = (b"stdout", b"stderr")
 
 
 @dataclass(slots=True)
@@ -71,9 +74,16 @@ class _Pump:
         if not data:
             return False
         message = json.loads(data)
+        if len(fds) < len(_STREAMS):
+            # The kernel leaves out descriptors that do not fit into this process.
+            print(f"{message['id']} has no log: too many open files", file=sys.stderr, flush=True)
+            for fd in fds:
+                os.close(fd)
+            self._tell_drained(message["id"])
+            return True
         file = LogFile(Path(message["path"]), message["max_bytes"], message["max_files"])
         log = _Log(message["id"], file, len(fds))
-        for fd, stream in zip(fds, (b"stdout", b"stderr"), strict=True):
+        for fd, stream in zip(fds, _STREAMS, strict=True):
             self._pipes[fd] = _Pipe(stream, log)
             self._epoll.register(fd, select.EPOLLIN)
         return True
@@ -97,8 +107,9 @@ class _Pump:
         pipe.log.open_pipes -= 1
         if pipe.log.open_pipes == 0:
             pipe.log.file.finish()
-            try:
-                self._channel.send(json.dumps({"drained": pipe.log.id}).encode())
-            except OSError:
-                # The spawner is gone; the pump goes as well, after the last pipe.
-                return
+            self._tell_drained(pipe.log.id)
+
+    def _tell_drained(self, id_: str) -> None:
+        # A spawner that is gone hears nothing; the pump goes as well, after the last pipe.
+        with contextlib.suppress(OSError):
+            self._channel.send(json.dumps({"drained": id_}).encode())

@@ -36,7 +36,7 @@ from wasmlet.runtime.framing import Message, Unpacker, pack
 from wasmlet.runtime.spec import START_FAILED_CODE, ExitCause, ModuleKind
 
 if TYPE_CHECKING:
-    from wasmlet.runtime.engine import Loaded, Loader
+    from wasmlet.runtime.engine import Loaded
 
 # Without guests, the spawner looks so often, in seconds, whether its directory is still there.
 _IDLE_SECONDS = 30
@@ -90,6 +90,8 @@ class SpawnerProcess:
         # Guests that have ended, by when to wait for their output no longer.
         self._draining: dict[str, float] = {}
         self._ended: dict[str, Message] = {}
+        # Exits that no client has been told yet.
+        self._untold: list[Message] = []
         self._clients: dict[int, _Client] = {}
         self._loaded: OrderedDict[tuple[str, int, int], Loaded] = OrderedDict()
         self._stopping = False
@@ -99,15 +101,12 @@ class SpawnerProcess:
         self._pump_started_at = 0.0
         self._for_pump: deque[_Guest] = deque()
         self._start_pump()
-        self._loader = self._make_loader()
-        self._signals = _child_signals()
-
-    def _make_loader(self) -> Loader:
         # Not before the pump is forked: it has no use for wasmtime.
-        from wasmlet.runtime.engine import Loader
-        from wasmlet.runtime.guest import exit_process
+        from wasmlet.runtime import engine, guest
 
-        return Loader(exit_process)
+        self._engine, self._guest = engine, guest
+        self._loader = engine.Loader(guest.exit_process)
+        self._signals = _child_signals()
 
     def run(self) -> None:
         """Serve until there is nothing to stay for."""
@@ -153,6 +152,14 @@ class SpawnerProcess:
             guest = self._guests[id_]
             guest.drained = True
             self._finish(guest)
+        self._tell()
+
+    def _tell(self) -> None:
+        # After all answers, so that nobody hears of an exit before the start.
+        untold, self._untold = self._untold, []
+        for exit_ in untold:
+            for fd in list(self._clients):
+                self._send(fd, {"exit": exit_})
 
     # -- clients ------------------------------------------------------------------------------------------------
 
@@ -248,13 +255,12 @@ class SpawnerProcess:
             return {"started": _over(self._ended[id_])}
         if self._stopping:
             return {"error": "the spawner is stopping"}
-        from wasmlet.runtime.engine import StartError, sentence
-
         started_at = time.time()
         try:
             loaded = self._load(spec)
         except Exception as error:
-            message = str(error) if isinstance(error, StartError) else f"cannot load the module: {sentence(error)}"
+            reason = self._engine.sentence(error)
+            message = reason if isinstance(error, self._engine.StartError) else f"cannot load the module: {reason}"
             self._record(id_, ExitCause.START_FAILED, message, START_FAILED_CODE, started_at, time.time())
             return {"started": _over(self._ended[id_])}
         try:
@@ -264,8 +270,6 @@ class SpawnerProcess:
         return {"started": _running(guest)}
 
     def _fork(self, spec: Message, loaded: Loaded, started_at: float) -> _Guest:
-        from wasmlet.runtime import guest as guest_process
-
         fds: list[int] = []
         try:
             out_read, out_write = _pipe(fds)
@@ -276,7 +280,7 @@ class SpawnerProcess:
             pid = os.fork()
             if pid == 0:
                 try:
-                    guest_process.become(spec, loaded, (stdin_read, out_write, err_write), report, parent)
+                    self._guest.become(spec, loaded, (stdin_read, out_write, err_write), report, parent)
                 finally:
                     # Whatever happens, only one process is the spawner.
                     os._exit(START_FAILED_CODE)
@@ -386,8 +390,7 @@ class SpawnerProcess:
         except OSError as error:
             # It is still told, and known as long as this process lives.
             print(f"cannot record the exit of {id_}: {error}", file=sys.stderr, flush=True)
-        for fd in list(self._clients):
-            self._send(fd, {"exit": exit_})
+        self._untold.append(exit_)
 
     # -- the log pump -------------------------------------------------------------------------------------------
 

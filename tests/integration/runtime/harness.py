@@ -119,10 +119,13 @@ class Node:
         return int((self.state / "spawner.lock").read_text())
 
     def pump_pid(self) -> int:
+        (pid,) = self.pump_pids()
+        return pid
+
+    def pump_pids(self) -> list[int]:
         """The log pump is the child that stays in the spawner's session."""
         session = os.getsid(self.spawner_pid())
-        (pid,) = [pid for pid in self.children() if os.getsid(pid) == session]
-        return pid
+        return [pid for pid in self.children() if _session(pid) == session]
 
     def children(self) -> list[int]:
         task = Path(f"/proc/{self.spawner_pid()}/task/{self.spawner_pid()}/children")
@@ -130,6 +133,13 @@ class Node:
 
     def diagnostics(self) -> str:
         return (self.state / "spawner.log").read_text()
+
+
+def _session(pid: int) -> int | None:
+    try:
+        return os.getsid(pid)
+    except ProcessLookupError:
+        return None
 
 
 async def until(condition: Callable[[], bool], seconds: float = DEADLINE_SECONDS) -> None:
